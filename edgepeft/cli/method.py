@@ -44,6 +44,11 @@ def source_options(command: F) -> F:
             "--max-length", type=click.IntRange(2), help="Longest text in tokens.  [default: the model's, at most 128]"
         ),
         click.option(
+            "--fixed-length",
+            is_flag=True,
+            help="Pad all texts to --max-length, for models that run for one length alone.",
+        ),
+        click.option(
             "--loss",
             metavar="NAME|SUM|FILE.onnx",
             callback=_loss,
@@ -115,6 +120,7 @@ def loaded_source(
     task: str | None,
     classes: tuple[str, ...] | None,
     max_length: int | None,
+    fixed_length: bool,
     seed: int,
     template: str | None = None,
 ) -> Source:
@@ -122,4 +128,12 @@ def loaded_source(
     from edgepeft.sources.load import load_source
 
     warnings.filterwarnings("ignore", category=FutureWarning)
-    return load_source(source, task=task, classes=classes, max_length=max_length, template=template, seed=seed)
+    return load_source(
+        source,
+        task=task,
+        classes=classes,
+        max_length=max_length,
+        fixed_length=fixed_length,
+        template=template,
+        seed=seed,
+    )

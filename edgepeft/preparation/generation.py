@@ -15,17 +15,24 @@ from edgepeft_export.errors import ForwardError, VerificationError
 from edgepeft_export.forward.decoding import Decoding
 from edgepeft_export.forward.torch_source.generation import IDS, MASK, decoding_of
 from edgepeft_export.generation import with_generation
+from edgepeft_export.graph.shapes import dims_of
 from edgepeft_export.quantize import Quantization, QuantizationReport
 from edgepeft_runtime.bundle.generation_spec import GenerationSpec
 from edgepeft_runtime.bundle.specs import TextSpec
 
 
 def generation_spec(compiled: Compiled, model: nn.Module | Path, text: TextSpec | None) -> GenerationSpec | None:
-    """Describe how a causal language model is fed; ``None`` if it has other inputs than ids and a mask."""
+    """Describe how a causal language model is fed.
+
+    ``None`` if it has other inputs than ids and a mask, or reads texts of one length alone.
+    """
     names = {value.name for value in compiled.inputs}
     fields: Mapping[str, str] = {IDS: "ids", MASK: "attention_mask"} if text is None else text.fields
     inputs = {kind: name for name, kind in fields.items() if name in names}
     if "ids" not in inputs or set(inputs.values()) != names or "type_ids" in inputs:
+        return None
+    ids = next(value for value in compiled.inputs if value.name == inputs["ids"])
+    if all(isinstance(dim, int) for dim in dims_of(ids)[1:]):
         return None
     return GenerationSpec(inputs["ids"], inputs.get("attention_mask"), end_tokens(model))
 

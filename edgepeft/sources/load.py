@@ -33,6 +33,7 @@ def load_source(
     task: str | None = None,
     classes: Sequence[str] | None = None,
     max_length: int | None = None,
+    fixed_length: bool = False,
     template: str | None = None,
     seed: int = 0,
 ) -> Source:
@@ -45,6 +46,8 @@ def load_source(
         task: Name of a task, such as ``text-classification``; by default the task that the model's configuration names.
         classes: Names of the classes. The model gets a new head if it has none of that size.
         max_length: Largest number of tokens of a text; by default the model's own limit, at most 128.
+        fixed_length: Whether all texts are padded to the largest number of tokens, for models that run for one length
+            alone.
         template: Template of the prompts of a causal language model, with the placeholder ``{prompt}``; by default
             the chat template of its tokenizer, if there is one.
         seed: Seed of a new head's initial values.
@@ -54,7 +57,7 @@ def load_source(
     """
     path = Path(source)
     names = class_names(classes) if classes is not None else None
-    wishes = Wishes(task, names, max_length, template, seed)
+    wishes = Wishes(task, names, max_length, fixed_length, template, seed)
     if path.is_dir() and is_adapter(path):
         base, usual = base_of(path)
         loaded = load_directory(files_in(base), replace(wishes, task=task or usual))
@@ -73,10 +76,10 @@ def load_source(
     if path.suffix == SUFFIX:
         return load_directory(ModelFiles(path.parent, path.name), wishes)
     if path.suffix == ".onnx":
-        notice_unused(str(path), task=task, max_length=max_length, template=template)
+        notice_unused(str(path), task=task, max_length=max_length, fixed_length=fixed_length or None, template=template)
         return Source(path, classes=names)
     if ":" in str(source):
-        notice_unused(str(path), task=task, max_length=max_length, template=template)
+        notice_unused(str(path), task=task, max_length=max_length, fixed_length=fixed_length or None, template=template)
         return _load_function(str(source), names, seed)
     raise NoSuchSource(
         f"{source} is not a model directory, a .gguf or .onnx file, or package.module:function.",

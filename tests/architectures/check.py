@@ -70,7 +70,7 @@ def check(case: Case) -> Result:
 
 def _checked(case: Case, folder: Path) -> Result:
     model = write(case, folder / "model")
-    source = edgepeft.load_source(model, task=case.task)
+    source = edgepeft.load_source(model, task=case.task, max_length=case.fixed, fixed_length=case.fixed is not None)
     edgepeft.prepare(
         source,
         method=case.method,

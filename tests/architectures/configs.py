@@ -69,6 +69,7 @@ class Case:
         without: Names of small settings that are left at their defaults.
         method: Method of fine-tuning.
         processor: Content of ``preprocessor_config.json``.
+        fixed: Number of tokens of every text, for models that run for one length alone.
         ends: Whether each text ends with the token for that, by which the model finds its scores.
     """
 
@@ -78,6 +79,7 @@ class Case:
     task: str | None = None
     method: str = "lora"
     processor: dict[str, Any] | None = None
+    fixed: int | None = None
     ends: bool = False
 
 

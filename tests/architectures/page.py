@@ -51,12 +51,16 @@ def page(cases: Sequence[Case], results: Mapping[str, Result]) -> str:
     for task in tasks:
         own = [case for case in cases if results[case.name].task == task]
         text += f"\n## {task}\n\n| class | method | result |\n|---|---|---|\n"
-        text += "".join(f"| `{case.name}` | {case.method} | {_shown(results[case.name])} |\n" for case in own)
+        text += "".join(f"| `{case.name}` | {_method(case)} | {_shown(results[case.name])} |\n" for case in own)
     others = [case for case in cases if not results[case.name].task]
     if others:
         text += "\n## Refused\n\n| class | why |\n|---|---|\n"
         text += "".join(f"| `{case.name}` | {_shown(results[case.name])} |\n" for case in others)
     return text
+
+
+def _method(case: Case) -> str:
+    return case.method if case.fixed is None else f"{case.method}, texts of {case.fixed} tokens"
 
 
 def _shown(result: Result) -> str:

@@ -213,6 +213,18 @@ def test_texts_of_recordings_are_spelled(bundle: Bundle, tmp_path: Path) -> None
         load(table, described)
 
 
+def test_texts_of_one_length_are_padded_to_it(bundle: Bundle, tmp_path: Path) -> None:
+    """Where the inputs of the bundle have that length, of single texts and of several in a row."""
+    single = tuple(replace(spec, shape=("batch", LONGEST)) for spec in bundle.manifest.inputs)
+    batch = load([("good film", "yes")], _for(bundle, "text-classification", inputs=single)).batch(np.array([0]))
+    assert batch["input_ids"].shape == batch["attention_mask"].shape == (1, LONGEST)
+    assert batch["attention_mask"].sum() == 4
+    several = tuple(replace(spec, shape=("batch", 2, LONGEST)) for spec in bundle.manifest.inputs)
+    table = _jsonl(tmp_path / "d.jsonl", {"anchor": "good", "positive": "bad film"})
+    pairs = load(table, _for(bundle, "sentence-similarity", inputs=several, labels=())).batch(np.array([0]))
+    assert pairs["input_ids"].shape == (1, 2, LONGEST)
+
+
 def test_texts_of_recordings_are_written_by_a_decoder(bundle: Bundle, tmp_path: Path) -> None:
     """With the tokens that the tokenizer puts around a text, but the one that the decoder reads first."""
     for name, length in (("a", 800), ("b", 1600)):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import edgepeft
 from edgepeft.methods.errors import MethodError
-from edgepeft.methods.support.peft.rotations import rotations
+from edgepeft.methods.support.peft.rotations import orthonormal, rotations
 from edgepeft.methods.support.peft.types import REFUSED, TRAINED
 from edgepeft.preparation.attachment import Attachment, attach_to_copy
 from edgepeft.sources.source import Source
@@ -180,6 +180,18 @@ def test_a_kind_that_is_not_known_is_refused() -> None:
     model = _adapted("LORA", {"r": 2})
     model.peft_config["default"].peft_type = "NEXT_YEARS"
     assert "NEXT_YEARS" in _refused(model).message
+
+
+@pytest.mark.parametrize("shape", [(6, 3), (4, 4), (5, 1), (2, 4)])
+def test_orthonormal_columns_are_those_of_lapack(shape: tuple[int, int]) -> None:
+    """With their signs, and with the gradient where torch has one."""
+    matrix = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(3), requires_grad=True)
+    weights = torch.randn(shape[0], min(shape), dtype=torch.float64, generator=torch.Generator().manual_seed(4))
+    expected, found = torch.linalg.qr(matrix).Q, orthonormal(matrix)
+    assert torch.allclose(found, expected, atol=1e-12)
+    if shape[0] >= shape[1]:
+        gradients = [torch.autograd.grad((q * weights).sum(), matrix)[0] for q in (found, expected)]
+        assert torch.allclose(*gradients, atol=1e-10)
 
 
 class Attention(nn.Module):

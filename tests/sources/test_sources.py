@@ -62,6 +62,14 @@ def test_a_directory_knows_its_task_and_carries_its_tokenizer(bert: Path) -> Non
     assert set(source.example_inputs) == {"input_ids", "attention_mask"}
 
 
+def test_texts_of_one_length_have_no_free_axis(bert: Path) -> None:
+    """For models that run for one length alone; the number of examples stays free."""
+    source = load_source(bert, max_length=6, fixed_length=True)
+    assert source.dynamic_axes is not None and source.dynamic_axes["input_ids"] == {0: "batch"}
+    assert source.example_inputs["input_ids"].shape == (2, 6)
+    assert "sequence" not in source.dimension_max
+
+
 def test_one_class_is_not_a_number_to_predict(bert: Path) -> None:
     """transformers takes a head of one score for a regression."""
     with pytest.raises(WrongClassNames, match="only one class") as failure:

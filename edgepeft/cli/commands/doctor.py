@@ -31,6 +31,7 @@ def command(
     outputs: tuple[str, ...] | None,
     loss: str | None,
     max_length: int | None,
+    fixed_length: bool,
     seed: int,
     every_method: bool,
     as_json: bool,
@@ -47,7 +48,9 @@ def command(
 
     with Stages(silent=as_json) as stages:
         stages(f"loading {source}")
-        loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, seed=seed)
+        loaded = loaded_source(
+            source, task=task, classes=classes, max_length=max_length, fixed_length=fixed_length, seed=seed
+        )
         if every_method:
             return _survey(loaded, as_json, stages)
         graph = Interface(outputs=outputs)

@@ -64,6 +64,7 @@ def command(
     outputs: tuple[str, ...] | None,
     loss: str | None,
     max_length: int | None,
+    fixed_length: bool,
     template: str | None,
     seed: int,
     optimizer: str,
@@ -101,7 +102,15 @@ def command(
     check_target(out, overwrite)
     with Stages(silent=as_json) as stages:
         stages(f"loading {source}")
-        loaded = loaded_source(source, task=task, classes=classes, max_length=max_length, template=template, seed=seed)
+        loaded = loaded_source(
+            source,
+            task=task,
+            classes=classes,
+            max_length=max_length,
+            fixed_length=fixed_length,
+            template=template,
+            seed=seed,
+        )
         columns = (text_column, label_column)
         prepared = prepare(
             loaded,

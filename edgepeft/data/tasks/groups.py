@@ -37,7 +37,8 @@ class Groups:
         assert text is not None
         ids = [padded(own, rows, text.pad_id) for own in self.texts]
         types = [padded(own, rows, 0, own.type_ids) for own in self.texts]
-        width = max(own.shape[1] for own in ids)
+        fixed = [spec.shape[-1] for spec in self.manifest.inputs if isinstance(spec.shape[-1], int)]
+        width = max([own.shape[1] for own in ids] + fixed)
         lengths = np.stack([own.starts[rows + 1] - own.starts[rows] for own in self.texts], 1)
         values = {
             "ids": np.stack([_widened(own, width, text.pad_id) for own in ids], 1),

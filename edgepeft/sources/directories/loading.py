@@ -7,7 +7,7 @@ import inspect
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from edgepeft.sources.directories.text_processor import check_embedding, longest
 from edgepeft.sources.errors import SourceDoesNotLoad
 from edgepeft.sources.model_files import ModelFiles, read_gguf_config
 from edgepeft.sources.source import Source
+from edgepeft_export.forward.torch_source.module import default_dynamic_axes
 from edgepeft_runtime.bundle.specs import TextSpec
 from edgepeft_runtime.names import some
 from edgepeft_runtime.notices import notice
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 
 DELIMITER = "|"
 """The character for a space in the vocabularies of models for CTC."""
+
+SEQUENCE = "sequence"
+"""The dimension of the tokens of a text."""
 
 _LENGTH = 8
 """Largest number of tokens of the example."""
@@ -50,6 +54,7 @@ class Wishes:
     task: str | None = None
     classes: tuple[str, ...] | None = None
     max_length: int | None = None
+    fixed_length: bool = False
     template: str | None = None
     seed: int = 0
 
@@ -87,7 +92,8 @@ def load_directory(files: ModelFiles, wishes: Wishes) -> Source:
     if task.text:
         source, facts = _with_text(source, facts, files, model, task, wishes)
     else:
-        notice_unused(str(files), max_length=wishes.max_length, template=wishes.template)
+        unused = {"max_length": wishes.max_length, "fixed_length": wishes.fixed_length or None}
+        notice_unused(str(files), **unused, template=wishes.template)
     example = task.example(facts)
     sounds = {name: array.shape for name, array in example.items() if task.sound and array.dtype.kind == "f"}
     if len(sounds) == 1:
@@ -107,7 +113,15 @@ def load_directory(files: ModelFiles, wishes: Wishes) -> Source:
         names = wishes.classes or characters(files.folder, int(model.config.vocab_size))
         if source.audio is not None and names is not None and DELIMITER in names:
             source = replace(source, audio=replace(source.audio, delimiter=DELIMITER))
-    return replace(source, example_inputs=inputs, dynamic_axes=task.axes(example), classes=names)
+    axes = task.axes(example)
+    if wishes.fixed_length and task.text:
+        axes = _one_length(axes or default_dynamic_axes(inputs))
+    return replace(source, example_inputs=inputs, dynamic_axes=axes, classes=names)
+
+
+def _one_length(axes: Mapping[str, Mapping[int, str]]) -> Mapping[str, Mapping[int, str]]:
+    """Return the sizes that may change without the length of texts."""
+    return {name: {axis: size for axis, size in own.items() if size != SEQUENCE} for name, own in axes.items()}
 
 
 def _with_text(
@@ -127,7 +141,8 @@ def _with_text(
         )
     if task.name == "causal-lm" and getattr(model.config, "is_decoder", None) is False:
         notice(f"{files}: tokens attend to later ones too; for a causal model, config.json needs is_decoder: true.")
-    facts = replace(facts, length=min(_LENGTH, length), mask_id=None if tokenizer is None else tokenizer.mask_id)
+    example_length = length if wishes.fixed_length else min(_LENGTH, length)
+    facts = replace(facts, length=example_length, mask_id=None if tokenizer is None else tokenizer.mask_id)
     fields = {name: kind for name, kind in task.fields.items() if name in facts.arguments}
     if tokenizer is not None and tokenizer.typed and "token_type_ids" in facts.arguments:
         fields["token_type_ids"] = "type_ids"
@@ -141,8 +156,9 @@ def _with_text(
         else:
             notice_unused(str(files), template=wishes.template)
     content = {} if tokenizer is None else {TOKENIZER: tokenizer.content}
-    sequences = ("sequence", "decoder_sequence") if "decoder_ids" in fields.values() else ("sequence",)
-    most = {} if limit is None else dict.fromkeys(sequences, limit)
+    sequences = (SEQUENCE, "decoder_sequence") if "decoder_ids" in fields.values() else (SEQUENCE,)
+    free = [name for name in sequences if name != SEQUENCE or not wishes.fixed_length]
+    most = {} if limit is None else dict.fromkeys(free, limit)
     return replace(source, text=text, files=content, dimension_max=most), facts
 
 

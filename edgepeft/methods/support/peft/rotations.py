@@ -1,4 +1,4 @@
-"""Rotations by Cayley's transform, without a solver, which ONNX does not have."""
+"""Rotations by Cayley's transform and orthonormal columns, without a solver, which ONNX does not have."""
 
 from __future__ import annotations
 
@@ -44,3 +44,21 @@ def rotations_of_vectors(vectors: Tensor, size: int, *_: object) -> Tensor:
 def rotations_of_squares(squares: Tensor) -> Tensor:
     """Return BOFT's rotations of ``[matrices, n, n]``."""
     return rotations(0.5 * (squares - squares.transpose(1, 2)))
+
+
+def orthonormal(matrix: Tensor) -> Tensor:
+    """Return Q of the QR decomposition of ``[rows, columns]``, by Householder's reflections with LAPACK's signs."""
+    rows, columns = matrix.shape
+    numbers = torch.arange(rows)
+    reflections, rest = list[Tensor](), matrix
+    for column in range(min(columns, rows - 1)):
+        below = rest[:, column] * (numbers >= column)
+        norm = below.square().sum().sqrt()
+        normal = below + torch.where(rest[column, column] < 0, -norm, norm) * (numbers == column)
+        normal = normal / normal.square().sum().sqrt()
+        rest = rest - 2 * normal[:, None] * (normal @ rest)
+        reflections.append(normal)
+    result = torch.eye(rows, min(rows, columns), dtype=matrix.dtype)
+    for normal in reversed(reflections):
+        result = result - 2 * normal[:, None] * (normal @ result)
+    return result

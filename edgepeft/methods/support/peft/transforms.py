@@ -10,10 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgepeft.methods.support.peft.rotations import rotations, skew_of_vectors
+from edgepeft.methods.support.peft.rotations import orthonormal, rotations, skew_of_vectors
 
 if TYPE_CHECKING:
     from peft.tuners.c3a.layer import C3ALinear
+    from peft.tuners.deft.layer import DeftLinear
     from peft.tuners.fourierft.layer import FourierFTLayer
     from peft.tuners.hra.layer import HRAConv2d, HRALinear
     from peft.tuners.psoft.layer import OrthLayer
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 def rewrite(module: nn.Module) -> None:
     """Let one layer of these kinds compute the same with operators that the exporter translates, in place."""
     from peft.tuners.c3a.layer import C3ALinear
+    from peft.tuners.deft.layer import DeftLinear
     from peft.tuners.fourierft.layer import FourierFTLayer
     from peft.tuners.hra.layer import HRAConv2d, HRALinear
     from peft.tuners.psoft.layer import OrthLayer
@@ -36,6 +38,8 @@ def rewrite(module: nn.Module) -> None:
         module.forward = partial(_circulant, module)
     elif isinstance(module, HRALinear | HRAConv2d):
         module.forward = partial(_reflected, module)
+    elif isinstance(module, DeftLinear):
+        module._project = partial(_projection, module)
     elif isinstance(module, OrthLayer):
         module._skew_symmetric = partial(_skew, module)
         module._project_Q = _projected
@@ -90,6 +94,15 @@ def _reflected(layer: HRALinear | HRAConv2d, x: Tensor) -> Tensor:
         return F.linear(x, weight, base.bias)
     weight = weight.view_as(base.weight)
     return F.conv2d(x, weight, base.bias, stride=base.stride[0], padding=base.padding[0])  # as peft, without dilation
+
+
+def _projection(layer: DeftLinear, matrix: Tensor, adapter: str) -> tuple[Tensor, Tensor]:
+    """Return DEFT's directions, and what is projected onto them."""
+    if layer.deft_decomposition[adapter] == "qr":
+        directions = orthonormal(matrix)
+        return directions, directions
+    projection: tuple[Tensor, Tensor] = type(layer)._project(layer, matrix, adapter)
+    return projection
 
 
 def _skew(layer: OrthLayer) -> Tensor:

@@ -138,9 +138,16 @@ def _fixed_dimension(name: str, axis: int, symbol: str, size: int, location: Loc
     return FixedDimension(
         f"The model fixes axis {axis} ({symbol}) of input {name!r} to {size}{where}: it runs for this size alone.",
         context=code,
-        hint=f"write it so that {symbol} may change, or give an example of the one size that all data has, and "
-        "Interface(dynamic_axes=…) without this axis (in Python).",
+        hint=one_length(symbol) + f" Or write the model so that {symbol} may change.",
     )
+
+
+def one_length(symbol: str) -> str:
+    """How a model is prepared for one size."""
+    fixed = f"leave {symbol} out of dynamic_axes, so that its size is fixed"
+    if symbol == "sequence":
+        return f"pad all texts to one length (--fixed-length --max-length N), or {fixed}."
+    return f"{fixed}."
 
 
 _FIXED = re.compile(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edgepeft_export.errors import ExportDiffers
 from edgepeft_export.forward.graph import Forward, SizeRange
+from edgepeft_export.forward.torch_source.export import one_length
 from edgepeft_export.forward.torch_source.sizes import TracedSize, with_size
 from edgepeft_export.forward.torch_source.trace import first_difference
 from edgepeft_export.verification import FLOAT32, HALF, Example, GraphRun, Verified, difference, refuse_random
@@ -152,7 +153,7 @@ def _branches_on(name: str, size: int, gap: int) -> ExportDiffers:
     return ExportDiffers(
         f"The model computes something else where {name} is {gap} than where it is {size}, as in the example.",
         context=f"The graph has one way only, and would be wrong without an error where {name} is {gap}.",
-        hint=f"leave {name} out of dynamic_axes, so that its size is fixed, or compute the same for all sizes.",
+        hint=f"{one_length(name)} Or compute the same for all sizes.",
     )
 
 
