@@ -113,3 +113,24 @@ def test_a_table_of_positions_limits_a_size(counted: Callable[[Tensor], Tensor],
     if most is not None:
         with pytest.raises(IndexError):
             model(torch.full((1, most + 1), 7))
+
+
+class _Compared(nn.Module):
+    """Rows of two tensors, joined, which are doubled where one is longer than the other."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.layer, self.factor = nn.Linear(4, 4), factor
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        joined = self.layer(torch.cat([x, y], 1))
+        return joined * self.factor if x.shape[1] > y.shape[1] else joined
+
+
+def test_a_branch_on_two_sizes_is_refused() -> None:
+    """No range of one size has one branch only, unless both compute the same."""
+    inputs = {"x": torch.randn(2, 5, 4), "y": torch.randn(2, 8, 4)}
+    axes = {"x": {1: "short"}, "y": {1: "long"}}
+    with pytest.raises(ExportDiffers, match=r"where (long is 5 than where it is 8|short is 9 than where it is 5)"):
+        from_torch(_Compared(2.0), inputs, dynamic_axes=axes)
+    assert from_torch(_Compared(1.0), inputs, dynamic_axes=axes).limits == {}

@@ -233,6 +233,21 @@ def test_shapes_that_cannot_be_inferred_are_read_off_a_run(tmp_path: Path) -> No
     assert [dims_of(value) for node in forward.model.graph for value in node.outputs] == [["n", 4], ["n", 3], ["n", 3]]
 
 
+def test_number_of_classes_is_read_off_runs(tmp_path: Path) -> None:
+    """Recognizers of texts shape their scores back by sizes that are computed; the last is the same in both runs."""
+    model = onnx.parser.parse_model(
+        '<ir_version: 8, opset_import: ["": 17]> g (float[steps, n, 4] x) => (float[a, b, c] y) {'
+        "s = Shape<start = 0, end = 2>(x)  flat = Reshape(x, rows)  z = MatMul(flat, W)"
+        "rest = Constant<value_ints = [-1]>()  "
+        "t = Concat<axis = 0>(s, rest)  y = Reshape(z, t) }"
+    )
+    for name, array in {"W": _draw(4, 5), "rows": np.array([-1, 4])}.items():
+        model.graph.initializer.append(numpy_helper.from_array(array, name))
+    onnx.save(model, tmp_path / "m.onnx")
+    forward = from_onnx(tmp_path / "m.onnx", ["W"])
+    assert dims_of(forward.model.graph.outputs[0]) == ["steps", "n", 5]
+
+
 def test_declared_names_do_not_join_inferred_ones(tmp_path: Path) -> None:
     """Names that an earlier inference left in a file are other axes' names in the next: two axes must not share one."""
     nodes = [

@@ -108,7 +108,7 @@ def settle_shapes(model: ir.Model, feeds: Sequence[Arrays]) -> None:
         shapes = [run[name][0] for run in runs if name in run]
         first = value.shape if value.shape is not None else _with_names(declared.get(value), free)
         if first is not None and _fits(first, shapes):
-            value.shape = _renamed(first, shapes, symbols, free)
+            value.shape = _settled(first, shapes, symbols, free, constant)
         else:
             value.shape = _learned(shapes, symbols, constant)
         if value.dtype is None and shapes:
@@ -153,15 +153,19 @@ def _fits(shape: ir.Shape | None, shapes: Sequence[RunShape]) -> bool:
     )
 
 
-def _renamed(
-    shape: ir.Shape, shapes: Sequence[RunShape], symbols: dict[RunShape, str], names: Collection[Dim]
+def _settled(
+    shape: ir.Shape, shapes: Sequence[RunShape], symbols: dict[RunShape, str], names: Collection[Dim], constant: bool
 ) -> ir.Shape:
-    """The shape, in which a free size that has another name than those of the inputs has that of its size in runs."""
-    dims: list[Dim] = [dim if isinstance(dim, int) else dim.value for dim in shape]
+    """The shape, in which runs say what a size is that has another name than those of the inputs."""
+    learned = _learned(shapes, symbols, constant)
+    dims, found = (
+        [None] * len(shape) if given is None else [dim if isinstance(dim, int) else dim.value for dim in given]
+        for given in (shape, learned)
+    )
     return ir.Shape(
         [
-            dim if isinstance(dim, int) or dim in names else symbols.get(tuple(sizes), dim)
-            for dim, sizes in zip(dims, zip(*shapes, strict=True) if shapes else [()] * len(dims), strict=True)
+            dim if isinstance(dim, int) or dim in names or size is None else size
+            for dim, size in zip(dims, found, strict=True)
         ]
     )
 

@@ -124,6 +124,9 @@ def _confirmed(graph: GraphRun, reference: Reference, tolerance: float) -> dict[
         for gap in gaps[:_GAPS]:
             if gap <= _NEAR * traced.size and fits(gap) is False:
                 raise _branches_on(name, traced.size, gap)
+        other = traced.related
+        if other is not None and other <= _NEAR * traced.size and fits(other) is False:
+            raise _branches_on(name, traced.size, other)
         if (least, most) != (1, None):
             limits[name] = SizeRange(least, most)
     return limits

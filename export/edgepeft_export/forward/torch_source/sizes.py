@@ -32,11 +32,13 @@ class TracedSize:
         size: in the trace.
         limits: the range in which all conditions on the size are met.
         gaps: sizes within that range, near the traced one, at which a condition is not met.
+        related: the nearest size at which a condition on this and other sizes is not met while those are as traced.
     """
 
     size: int
     limits: SizeRange = field(default_factory=SizeRange)
     gaps: tuple[int, ...] = ()
+    related: int | None = None
 
 
 def traced_sizes(
@@ -76,7 +78,20 @@ def _traced(size: torch.SymInt) -> TracedSize:
     below = [n for n in missed if low <= n < min(met, default=example)]
     above = [n for n in missed if max(met, default=example) < n <= (high or n)]
     limits = SizeRange(max(below) + 1 if below else low, min(above) - 1 if above else high)
-    return TracedSize(example, limits, tuple(n for n in missed if limits.least <= n <= (limits.most or n)))
+    gaps = tuple(n for n in missed if limits.least <= n <= (limits.most or n))
+    return TracedSize(example, limits, gaps, _related(size, [each.expr for each in noted], limits))
+
+
+def _related(size: torch.SymInt, conditions: Sequence[sympy.Basic], limits: SizeRange) -> int | None:
+    """The nearest size at which a condition on it and others is not met while those are as traced."""
+    node = size.node
+    hints = {symbol: int(value) for symbol, value in node.shape_env.backed_var_to_val.items()}
+    others = {symbol: value for symbol, value in hints.items() if symbol != node.expr}
+    joint = [each for each in conditions if node.expr in each.free_symbols and len(each.free_symbols) > 1]
+    known = {each.subs(others) for each in joint if each.free_symbols <= hints.keys()}
+    near = [n for n in _candidates(known, int(node.hint)) if limits.least <= n <= (limits.most or n)]
+    missed = [n for n in near if not all(_holds(each, node.expr, n) for each in known)]
+    return min(missed, key=lambda n: abs(n - int(node.hint)), default=None)
 
 
 def _candidates(conditions: Iterable[sympy.Basic], example: int) -> list[int]:
