@@ -46,7 +46,8 @@ def curves(epochs: Sequence[int], lines: Mapping[str, Values], kept: int | None 
         drawn.append(f'<polyline class="line line{index}" points="{path}"/>')
         drawn += [_point(index, *point) for point in points]
     names = escape(" and ".join(lines))
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{names} by epoch">{"".join(drawn)}</svg>'
+    svg = f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{names} by epoch">{"".join(drawn)}</svg>'
+    return f'<div class="scroll" tabindex="0">{svg}</div>'
 
 
 class _Scale:

@@ -49,6 +49,7 @@ th:first-child, td:first-child { text-align: left; }
 .facts td:first-child { white-space: nowrap; }
 .kept td { font-weight: 600; }
 .scroll { overflow-x: auto; }
+.scroll svg { min-width: 44em; }
 """
 
 
@@ -114,7 +115,7 @@ def _epochs(report: FitReport, all_curves: Mapping[str, Sequence[float | None]],
         cells = [str(record.epoch), str(record.step), *(number(values[row]) for values in all_curves.values())]
         kept = ' class="kept"' if record == report.best else ""
         lines.append(f"<tr{kept}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    return f'<h2>Epochs{of}</h2><div class="scroll"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
+    return f'<h2>Epochs{of}</h2><div class="scroll" tabindex="0"><table><tr>{head}</tr>{"".join(lines)}</table></div>'
 
 
 def _settings(fit: FitState, of: str) -> str:
@@ -135,7 +136,9 @@ def _evaluation(evaluation: Evaluation) -> str:
             f"<tr><th>{name}</th>{''.join(_cell(count, max(sum(counts), 1)) for count in counts)}</tr>"
             for name, counts in zip(labels, score.matrix, strict=True)
         )
-        parts.append(f'<h2>Confusion matrix</h2><div class="scroll"><table><tr>{head}</tr>{rows}</table></div>')
+        parts.append(
+            f'<h2>Confusion matrix</h2><div class="scroll" tabindex="0"><table><tr>{head}</tr>{rows}</table></div>'
+        )
     return "".join(parts)
 
 

@@ -25,7 +25,7 @@ def bars(rows: Sequence[Row], colors: Mapping[str, str], text: Mapping[str, str]
     longest = max((row.seconds for row in rows), default=0.0) or 1.0
     scale = (WIDTH - _LABEL - _VALUE) / longest
     drawn = "".join(_bar(row, index * _LINE, scale, colors, text[row.name]) for index, row in enumerate(rows))
-    return _svg(len(rows) * _LINE, drawn)
+    return _svg(len(rows) * _LINE, drawn, "A bar for each row, as long as its time")
 
 
 def _bar(row: Row, top: int, scale: float, colors: Mapping[str, str], text: str) -> str:
@@ -57,7 +57,7 @@ def memory(points: Sequence[Point]) -> str:
         title = f"{block}: {size(point.in_use)}"
         drawn.append(_rect(left, _HEIGHT - height, max(right - left, 0.2), height, "#3b7ea1", title))
         left = right
-    return _svg(_HEIGHT + _BELOW, "".join(drawn))
+    return _svg(_HEIGHT + _BELOW, "".join(drawn), "Memory over the time of a step")
 
 
 def _columns(points: Sequence[Point]) -> Iterable[tuple[Point, str]]:
@@ -69,8 +69,10 @@ def _columns(points: Sequence[Point]) -> Iterable[tuple[Point, str]]:
         yield Point(some[-1].seconds, highest.in_use, highest.block), highest.block
 
 
-def _svg(height: int, drawn: str) -> str:
-    return f'<svg viewBox="0 0 {WIDTH} {height}" role="img">{drawn}</svg>'
+def _svg(height: int, drawn: str, label: str) -> str:
+    """Return a picture that keeps the size of its letters on a narrow screen, where it scrolls."""
+    svg = f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">{drawn}</svg>'
+    return f'<div class="scroll" tabindex="0">{svg}</div>'
 
 
 def _rect(left: float, top: float, width: float, height: float, color: str, title: str) -> str:

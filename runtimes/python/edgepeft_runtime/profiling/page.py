@@ -14,34 +14,41 @@ from edgepeft_runtime.profiling.summary import Row, Summary
 from edgepeft_runtime.profiling.text import measured, memory_rows, milliseconds
 
 _KINDS = {
-    PRODUCTS: "#1f5673",
+    PRODUCTS: "#3b7ea1",
     ROUNDING: "#e08e45",
     REDUCTIONS: "#6a9f58",
     ELEMENTWISE: "#a7c957",
     LAYOUT: "#9a8fb0",
     LOOPS: "#c05a5a",
 }
-_PASSES = {FORWARD: "#1f5673", AGAIN: "#e08e45", BACKWARD: "#3b9ea1", UPDATE: "#9a8fb0"}
+_PASSES = {FORWARD: "#3b7ea1", AGAIN: "#e08e45", BACKWARD: "#3b9ea1", UPDATE: "#9a8fb0"}
 _OPERATORS, _MODULES = 15, 25
+_VIEWPORT = '<meta name="viewport" content="width=device-width"/>'
 
 _STYLE = """
+:root { color-scheme: light dark; --text: #222; --soft: #5d5d5d; --back: #fcfcfa; --tile: #eef1f2; --rule: #deded8; }
+@media (prefers-color-scheme: dark) { :root { --text: #e6e6e3; --soft: #a8a8a4; --back: #17191b; --tile: #24282b;
+  --rule: #3a3f43; } }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 960px; margin: 2em auto; padding: 0 1em;
-  color: #222; background: #fcfcfa; }
+  color: var(--text); background: var(--back); }
 h1 { margin-bottom: 0; }
 h2 { margin: 1.8em 0 .4em; }
-.of { color: #666; margin-top: .2em; }
+.of { color: var(--soft); margin-top: .2em; }
 .figures { display: flex; flex-wrap: wrap; gap: 1em; }
-.figures div { background: #eef1f2; border-radius: 8px; padding: .6em 1em; }
+.figures div { background: var(--tile); border-radius: 8px; padding: .6em 1em; }
 .figures b { display: block; font-size: 1.5em; }
 li { margin: .3em 0; }
-li small { color: #666; }
+li small { color: var(--soft); }
 svg { width: 100%; height: auto; }
-svg text { font-size: 12px; fill: #333; }
+svg text { font-size: 12px; fill: var(--text); }
+.scroll { overflow-x: auto; }
+.scroll svg { min-width: 44em; }
 .key span { display: inline-block; margin-right: 1em; }
 .key i { display: inline-block; width: .8em; height: .8em; margin-right: .3em; border-radius: 2px; }
 table { border-collapse: collapse; width: 100%; }
-th, td { text-align: right; padding: .15em .6em; border-bottom: 1px solid #e4e4e0; }
-th:first-child, td:first-child { text-align: left; overflow-wrap: anywhere; }
+th, td { text-align: right; padding: .15em .6em; border-bottom: 1px solid var(--rule); }
+td { white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
 details { margin-top: 1em; }
 summary { cursor: pointer; }
 """
@@ -64,7 +71,7 @@ def page(bundle: str, summary: Summary, advice: Sequence[Advice]) -> str:
         _table("Calls of graphs, in order", summary.calls, summary.kernels),
         _table("The longest nodes", summary.nodes, summary.kernels),
     ]
-    head = f'<meta charset="utf-8"/><title>{title}</title><style>{_STYLE}</style>'
+    head = f'<meta charset="utf-8"/>{_VIEWPORT}<title>{title}</title><style>{_STYLE}</style>'
     return f'<!doctype html>\n<html lang="en"><head>{head}</head><body>{"".join(body)}</body></html>\n'
 
 
