@@ -1,0 +1,1 @@
+"""From a model to a bundle: ``edgepeft.prepare`` and its steps."""

@@ -1,0 +1,1 @@
+"""Load what a user names: directories of Hugging Face, ``.gguf`` files, functions that return a module."""

@@ -1,0 +1,1 @@
+"""The commands, one module each; ``edgepeft.cli.app`` has their table."""

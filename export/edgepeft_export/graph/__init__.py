@@ -1,0 +1,1 @@
+"""The toolbox for graphs: edits, linear layers, constants, shapes, new nodes."""

@@ -1,0 +1,1 @@
+"""Forward graphs from ``.onnx`` files."""

@@ -1,0 +1,1 @@
+"""Forward graphs from torch modules, by torch's exporter."""

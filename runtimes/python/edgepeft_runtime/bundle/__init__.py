@@ -1,0 +1,1 @@
+"""Bundles: the manifest, its checks, and the files beside it."""

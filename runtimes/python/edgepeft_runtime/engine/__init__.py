@@ -1,0 +1,1 @@
+"""Engines, which run the programs of a bundle."""

@@ -1,0 +1,1 @@
+"""The metrics, one class each, found by their files."""
