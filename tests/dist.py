@@ -63,17 +63,20 @@ def train_in_node(package: Path, device: Path, folder: Path) -> None:
     shutil.copytree(GOLDEN / "bundle", folder / "bundle")
     shutil.copy(GOLDEN / "data.safetensors", folder)
     for engine in ENGINES:
-        (folder / "train.mjs").write_text(node_block().replace(ENGINES[0], engine), "utf-8")
+        (folder / "train.mjs").write_text(node_block(engine), "utf-8")
         run(["node", "train.mjs"], folder)
         run([str(device.absolute()), "-I", "-c", AGREES, engine], folder)
         shutil.rmtree(folder / "state")
 
 
-def node_block() -> str:
-    """The block of the npm package's README that runs in Node."""
+def node_block(engine: str = ENGINES[0]) -> str:
+    """The block of the npm package's README that runs in Node, with a package of ONNX Runtime."""
     blocks = re.findall(r"```ts\n(.*?)```", (WEB / "README.md").read_text("utf-8"), flags=re.S)
-    (block,) = (block for block in blocks if ENGINES[0] in block)
-    return str(block)
+    (block,) = (str(block) for block in blocks if ENGINES[0] in block)
+    if engine == ENGINES[0]:
+        return block
+    imports, rest = block.split("\n\n", 1)  # as the README says
+    return f"{imports.replace(ENGINES[0], engine)}\n\nort.env.wasm.numThreads = 1;\n{rest}"
 
 
 def files(package: Path) -> dict[str, bytes]:

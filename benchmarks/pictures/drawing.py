@@ -61,7 +61,7 @@ def relative(rows: Sequence[Row], figure: str) -> dict[str, dict[str, float]]:
 
 def steps(results: dict[str, Any]) -> Figure:
     """Time and memory of a step, relative to PyTorch, a group of bars for each network."""
-    figure, axes = pyplot.subplots(1, 2, figsize=(8, 3.4), sharey=True)
+    figure, axes = pyplot.subplots(1, 2, figsize=(8, 5.8), sharey=True)
     for ax, of, title in zip(axes, (TIME, MEMORY), ("time of a step", "largest memory of the process"), strict=True):
         _grouped(ax, relative(results["rows"], of), title)
     axes[0].invert_yaxis()  # of both
