@@ -1,4 +1,4 @@
-"""Ensures that train graphs contain no PRelu, whose kernel in ONNX Runtime uses one thread.
+"""Ensures that train graphs contain no PRelu, whose kernel in ONNX Runtime 1.32 uses one thread.
 
 Pattern: ``PRelu(x, w)`` in float32. Algebra: ``PRelu(x, w) = Relu(x) + w · min(x, 0)``.
 

@@ -1,28 +1,16 @@
-"""What ONNX Runtime's kernels cost on the shapes of train graphs: ``python -m benchmarks.kernels``.
-
-Writes ``docs/KERNELS.md``. Data and masks are random: a mask with a pattern flatters a selection. All kernels take
-turns, and the fastest run of each counts: in CPU time on one thread, which other processes disturb least, and with
-``--threads`` in wall time too.
-"""
+"""The kernels of the tables, as small graphs with random data: a mask with a pattern flatters a selection."""
 
 from __future__ import annotations
 
-import argparse
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
-import onnxruntime as ort
+import onnx
 from onnx import numpy_helper, parser
 
-from benchmarks import machine
-
-PAGE = Path(__file__).parents[1] / "docs" / "KERNELS.md"
 IMAGE, ROWS = (8, 96, 48, 48), 8
 LARGE = 2.0**100
-CLOCKS = (time.process_time, time.perf_counter)
 BOUNDS = {
     "zero": np.float32(0),
     "unit": np.float32(1),
@@ -189,106 +177,60 @@ def _columns_form(
     return " ".join(lines), fed, constants
 
 
-@dataclass
-class Measured:
-    """Sessions of one kernel, and the seconds of its fastest runs."""
+@dataclass(frozen=True)
+class Row:
+    """A kernel of a table.
+
+    Attributes:
+        unit: elements of its result, or operations of a run.
+        body: nodes of a graph whose result is ``o``.
+        fed, constants: inputs and initializers by name.
+    """
 
     name: str
     unit: float
-    sessions: list[ort.InferenceSession]
-    feeds: dict[str, ort.OrtValue]
-    best: list[float] = field(default_factory=lambda: [np.inf, np.inf])
+    body: str
+    fed: Mapping[str, np.ndarray]
+    constants: Mapping[str, np.ndarray]
 
-    def run(self) -> None:
-        """Run on one thread by CPU time, then perhaps on several by wall time."""
-        for index, (session, clock) in enumerate(zip(self.sessions, CLOCKS, strict=False)):
-            before = clock()
-            session.run_with_ort_values(["o"], self.feeds)
-            self.best[index] = min(self.best[index], clock() - before)
-
-    def cells(self, per_run: bool) -> str:
-        """The figures of its row: units a second in billions, or nanoseconds for each."""
-        figures = [(self.unit / best if per_run else best / self.unit * 1e18) / 1e9 for best in self.best]
-        return " | ".join(f"{figure:.0f}" if per_run else f"{figure:.2f}" for figure in figures[: len(self.sessions)])
-
-
-def measured(
-    name: str, unit: float, body: str, fed: Mapping[str, np.ndarray], constants: Mapping[str, np.ndarray], threads: int
-) -> Measured:
-    """A kernel that is ready to run: ``body`` over ``fed``, with ``o`` as its result."""
-    inputs = ", ".join(f"float[{', '.join(map(str, array.shape))}] {key}" for key, array in fed.items())
-    kind = "bool" if body.startswith("o = Greater") else "float"
-    model = parser.parse_model(f'<ir_version: 10, opset_import: ["" : 20]> g ({inputs}) => ({kind}[] o) {{ {body} }}')
-    model.graph.output[0].type.tensor_type.ClearField("shape")
-    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(value), key) for key, value in constants.items())
-    return Measured(
-        name,
-        unit,
-        [ort.InferenceSession(model.SerializeToString(), _options(count)) for count in dict.fromkeys((1, threads))],
-        {key: ort.OrtValue.ortvalue_from_numpy(array) for key, array in fed.items()},
-    )
+    def model(self) -> onnx.ModelProto:
+        """The graph."""
+        inputs = ", ".join(f"float[{', '.join(map(str, array.shape))}] {key}" for key, array in self.fed.items())
+        kind = "bool" if self.body.startswith("o = Greater") else "float"
+        text = f'<ir_version: 10, opset_import: ["" : 20]> g ({inputs}) => ({kind}[] o) {{ {self.body} }}'
+        model = parser.parse_model(text)
+        model.graph.output[0].type.tensor_type.ClearField("shape")
+        model.graph.initializer.extend(
+            numpy_helper.from_array(np.asarray(value), key) for key, value in self.constants.items()
+        )
+        return model
 
 
-def _options(threads: int) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = threads, 3
-    return options
-
-
-def page(elementwise: list[Measured], convolutions: list[Measured], integers: list[Measured], threads: int) -> str:
-    """The page with its tables."""
-    about = machine.describe()
-    columns = "one thread, CPU" + (f" | {threads} threads, wall" if threads > 1 else "")
-    rule = "|---" * (columns.count("|") + 2) + "|"
-    lines = [
-        "# What kernels cost",
-        "",
-        "Gradient rules and passes choose operators by these figures, which `python -m benchmarks.kernels` measures:",
-        f"the fastest run of each kernel on random data. ONNX Runtime {ort.__version__}, {about['processor']}",
-        f"({', '.join(about['instructions'])}).",
-        "",
-        f"| elementwise, 8 x 96 x 48 x 48, ns per element | {columns} |",
-        rule,
-        *(f"| {row.name} | {row.cells(per_run=False)} |" for row in elementwise),
-        "",
-        f"| convolution of {ROWS} images, GFLOP/s | {columns} |",
-        rule,
-        *(f"| {row.name} | {row.cells(per_run=True)} |" for row in convolutions),
-        "",
-        f"| a convolution with int8 weights, of {ROWS} fp32 images, GFLOP/s | {columns} |",
-        rule,
-        *(f"| {row.name} | {row.cells(per_run=True)} |" for row in integers),
-        "",
-        "A depthwise convolution is fast where its weight is a constant: ONNX Runtime then uses a blocked layout.",
-        "`Where`, `Sign`, `PRelu`, `Round` and `Sum` use one thread, however many there are.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def main() -> None:
-    parser_ = argparse.ArgumentParser(prog="python -m benchmarks.kernels", description=__doc__)
-    parser_.add_argument("--rounds", type=int, default=30)
-    parser_.add_argument("--threads", type=int, default=1, help="of a second column, in wall time")
-    parser_.add_argument("--page", type=Path, default=PAGE)
-    options = parser_.parse_args()
+def elementwise() -> list[Row]:
+    """Kernels over two images."""
     draw = np.random.default_rng(0)
     images = {name: (4 * draw.normal(size=IMAGE)).astype(np.float32) for name in ("x", "y")}
-    elementwise = []
-    for name, body in ELEMENTWISE.items():
-        fed = {key: array for key, array in images.items() if key == "x" or "y)" in body or "y," in body}
-        elementwise.append(measured(name, float(np.prod(IMAGE)), body, fed, BOUNDS, options.threads))
-    convolutions = [measured(c.name(), c.operations(), *c.graph(), options.threads) for c in CONVOLUTIONS]
-    integers = [
-        measured(f"{c.name().removesuffix(', weight constant')}: {form}", c.operations(), *parts, options.threads)
+    return [
+        Row(
+            name,
+            float(np.prod(IMAGE)),
+            body,
+            {key: array for key, array in images.items() if key == "x" or "y)" in body or "y," in body},
+            BOUNDS,
+        )
+        for name, body in ELEMENTWISE.items()
+    ]
+
+
+def convolutions() -> list[Row]:
+    """Convolutions in fp32."""
+    return [Row(c.name(), c.operations(), *c.graph()) for c in CONVOLUTIONS]
+
+
+def integers() -> list[Row]:
+    """Convolutions with int8 weights, in all forms."""
+    return [
+        Row(f"{c.name().removesuffix(', weight constant')}: {form}", c.operations(), *parts)
         for c in INTEGERS
         for form, parts in forms(c).items()
     ]
-    for _ in range(options.rounds):
-        for row in (*elementwise, *convolutions, *integers):
-            row.run()
-    options.page.write_text(page(elementwise, convolutions, integers, options.threads), encoding="utf-8")
-    print(options.page.read_text("utf-8"))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,1 @@
+"""What ONNX Runtime's kernels cost on the shapes of train graphs."""
