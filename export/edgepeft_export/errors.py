@@ -69,6 +69,10 @@ class UnknownOperator(ForwardError, code="unknown-operator"):
     """A file with an operator that neither ONNX nor ONNX Runtime defines."""
 
 
+class WrongInputType(ForwardError, code="input-type"):
+    """A file with an input that is no tensor of numbers."""
+
+
 class NoWeights(ForwardError, code="no-weights"):
     """A file without any tensor that could train, such as a forest of decision trees."""
 

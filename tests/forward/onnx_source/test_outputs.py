@@ -25,7 +25,8 @@ def _draw(*shape: int) -> Array:
 
 
 def _file(path: Path, outputs: str, body: str, domain: str = "ai.onnx.ml", functions: str = "") -> Path:
-    head = f'<ir_version: 9, opset_import: ["": 18, "{domain}": 1]> g (float[N, 8] x) => ({outputs})'
+    texts = ", string[N, 1] words" if "(words)" in body else ""
+    head = f'<ir_version: 9, opset_import: ["": 18, "{domain}": 1]> g (float[N, 8] x{texts}) => ({outputs})'
     model = parser.parse_model(f"{head} {{ h = MatMul(x, W)  t = Tanh(h)  {body} }} {functions}")
     arrays = {"W": _draw(8, 6), "V": _draw(6, 3)}
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
@@ -76,6 +77,7 @@ REFUSED = {
     "has an operator Erfc .*nor the CPU build": ("float[N, 6] y", "y = Erfc(t)"),
     "has whole numbers, and no loss": ("int64[N] y", "y = ArgMax <axis = 1, keepdims = 0> (t)"),
     "no output that is a tensor": ("string[N, 6] y", "y = Cast <to = 8> (t)"),
+    "The input 'words' of .* is text": ("float[N, 6] y", "numbers = Cast <to = 1> (words)  y = Add(t, numbers)"),
 }
 
 

@@ -25,7 +25,7 @@ from edgepeft_export.forward.onnx_source.declared_shapes import (
 from edgepeft_export.forward.onnx_source.fused import raise_fused
 from edgepeft_export.forward.onnx_source.kinds import of_kinds
 from edgepeft_export.forward.onnx_source.lora import GraphLora, attach_lora
-from edgepeft_export.forward.onnx_source.operators import refuse_unknown, refuse_without_weights
+from edgepeft_export.forward.onnx_source.operators import refuse_texts, refuse_unknown, refuse_without_weights
 from edgepeft_export.forward.onnx_source.opsets import at_opset, inlined
 from edgepeft_export.forward.onnx_source.outputs import choose_outputs, floats_first, keep_tensors
 from edgepeft_export.forward.onnx_source.quantized import raise_quantized
@@ -179,6 +179,7 @@ def _read(path: Path, outputs: Sequence[str] | None) -> _Read:
         notes += choose_outputs(model, outputs)
     common.RemoveUnusedNodesPass()(model)
     refuse_unknown(model, path)
+    refuse_texts(model.graph, path)
     kept = {value.name for value in model.graph.outputs}
     return _Read(model, tuple(name for name in own if name in kept), notes)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from edgepeft_export.errors import NoWeights, UnknownOperator
+from edgepeft_export.errors import NoWeights, UnknownOperator, WrongInputType
 from edgepeft_export.graph.definitions import DEFINITIONS
 from edgepeft_export.graph.nested.bodies import graphs_of
 from edgepeft_export.opset import MIN_ONNXRUNTIME, has_kernel
@@ -58,6 +58,21 @@ def refuse_unknown(model: ir.Model, path: Path) -> None:
         hint=f"{meaning}write it by operators of ONNX, add a function of its name to the file, or name a tensor before "
         "it as output (outputs=, --outputs).",
     )
+
+
+def refuse_texts(graph: ir.Graph, path: Path) -> None:
+    """Raise ``WrongInputType`` for the first input that is no tensor of numbers."""
+    for value in graph.inputs:
+        is_text = value.dtype == ir.DataType.STRING
+        if not value.uses() or not (is_text or isinstance(value.type, (ir.SequenceType, ir.OptionalType))):
+            continue
+        readers = ", ".join(sorted({use.node.op_type for use in value.uses()}))
+        raise WrongInputType(
+            f"The input {value.name!r} of {path} is {'text' if is_text else 'a sequence of tensors'}, and devices "
+            "give a model tensors of numbers.",
+            context=f"it is read by {readers}",
+            hint="cut the file after these (onnx.utils.extract_model), and compute their numbers before.",
+        )
 
 
 def refuse_without_weights(model: ir.Model, path: Path) -> None:
