@@ -28,7 +28,7 @@ from benchmarks.llm.page import page, perplexity_table
 from benchmarks.llm.results import machine_kind
 from benchmarks.llm.shapes import METHODS, RANK
 from edgepeft.data import load
-from edgepeft.preparation.calibration import calibration_batches
+from edgepeft.preparation.calibration import Sample, calibration_batches
 from edgepeft_export.optimizers import AdamW
 from edgepeft_runtime import Bundle, Trainer
 from edgepeft_runtime.data.batch import Batch
@@ -130,7 +130,7 @@ def measured(model: Path, texts: Texts, computes: Sequence[str], folder: Path) -
     kind = machine_kind(machine.describe())
     source = edgepeft.load_source(model, max_length=128)
     rounds = any(compute != "fp32" for compute in computes)
-    calibration = calibration_batches(source, texts.train, loss=source.loss) if rounds else None
+    calibration = calibration_batches(Sample(source, texts.train, source.loss)) if rounds else None
     for compute in computes:
         bundle = _prepare(model, None if compute == "fp32" else calibration, compute, folder / compute)
         if compute == "fp32":

@@ -174,8 +174,6 @@ def calibration(
     """Return batches of the data of ``--calibrate``."""
     if calibrate is None:
         return None
-    from edgepeft.preparation.calibration import calibration_batches
+    from edgepeft.preparation.calibration import Sample, calibration_batches
 
-    return calibration_batches(
-        source, calibrate, loss=loss, trainable=trainable, text_column=columns[0], label_column=columns[1]
-    )
+    return calibration_batches(Sample(source, calibrate, loss, trainable, *columns))

@@ -6,7 +6,7 @@ import copy
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -30,19 +30,9 @@ from edgepeft_runtime.metrics.predictions import BINARY
 BATCHES, SIZE = 4, 4
 
 
-def calibration_batches(
-    source: Source,
-    data: str | Path,
-    *,
-    loss: LossLike | None = None,
-    trainable: tuple[str, ...] = (),
-    text_column: str | Sequence[str] = "text",
-    label_column: str = "label",
-) -> list[NamedBatch]:
-    """Return batches of ``data`` as the model is fed them, labels included, spread evenly over all examples.
-
-    A device reads data by the manifest of a bundle. So a bundle is made here, of a module with the model's inputs and
-    outputs, or of a copy of the model with one trained tensor if its outputs have other sizes than its inputs.
+@dataclass(frozen=True)
+class Sample:
+    """Labelled data of a user, and what it is read for.
 
     Args:
         source: The source to prepare. It does not change.
@@ -50,32 +40,39 @@ def calibration_batches(
         loss: As in ``edgepeft.prepare``.
         trainable: Names or patterns of the initializers that train, for an ``.onnx`` file.
         text_column, label_column: Names of the columns.
+    """
+
+    source: Source
+    data: str | Path
+    loss: LossLike | None = None
+    trainable: tuple[str, ...] = ()
+    text_column: str | Sequence[str] = "text"
+    label_column: str = "label"
+
+
+def calibration_batches(sample: Sample) -> list[NamedBatch]:
+    """Return batches of the data as the model is fed them, labels included, spread evenly over all examples.
+
+    A device reads data by the manifest of a bundle. So a bundle is made here, of a module with the model's inputs and
+    outputs, or of a copy of the model with one trained tensor if its outputs have other sizes than its inputs.
 
     Raises:
         DataError: The data cannot be read, or does not fit the model.
     """
-    with _examples(source, data, loss, trainable, text_column, label_column) as (_, examples):
+    with _examples(sample) as (_, examples):
         count = min(BATCHES * SIZE, len(examples))
         rows = np.linspace(0, len(examples) - 1, count).astype(np.int64)
         return [examples.batch(rows[start : start + SIZE]) for start in range(0, count, SIZE)]
 
 
-def balanced_class_weights(
-    source: Source,
-    data: str | Path,
-    *,
-    loss: LossLike | None = None,
-    trainable: tuple[str, ...] = (),
-    text_column: str | Sequence[str] = "text",
-    label_column: str = "label",
-) -> tuple[float, ...]:
-    """Return a weight for each class, so that all weigh the same in ``data``. The arguments are as above.
+def balanced_class_weights(sample: Sample) -> tuple[float, ...]:
+    """Return a weight for each class, so that all weigh the same in the data.
 
     Raises:
         NotOfClasses: The loss has no label of one class.
         DataError: The data cannot be read, or does not fit the model.
     """
-    with _examples(source, data, loss, trainable, text_column, label_column) as (manifest, examples):
+    with _examples(sample) as (manifest, examples):
         label = manifest.labels[0] if manifest.labels else None
         if label is None or label.classes is None:
             raise NotOfClasses(
@@ -87,24 +84,14 @@ def balanced_class_weights(
         return tuple(class_weights(labels, label.classes, label.ignore_index).tolist())
 
 
-def balanced_pos_weight(
-    source: Source,
-    data: str | Path,
-    *,
-    loss: LossLike | None = None,
-    trainable: tuple[str, ...] = (),
-    text_column: str | Sequence[str] = "text",
-    label_column: str = "label",
-) -> tuple[float, ...]:
-    """Return negatives / positives of each label in ``data``; 1 for a label that is always or never positive.
-
-    The arguments are those of ``calibration_batches``.
+def balanced_pos_weight(sample: Sample) -> tuple[float, ...]:
+    """Return negatives / positives of each label in the data; 1 for a label that is always or never positive.
 
     Raises:
         NotOfClasses: The loss has no labels of yes-or-no questions.
         DataError: The data cannot be read, or does not fit the model.
     """
-    with _examples(source, data, loss, trainable, text_column, label_column) as (manifest, examples):
+    with _examples(sample) as (manifest, examples):
         if manifest.loss.kind not in BINARY:
             raise NotOfClasses(
                 f"Positive labels cannot be counted: those of the loss {manifest.loss.kind} are no questions.",
@@ -124,15 +111,8 @@ def _labels(examples: Dataset, name: str) -> Iterator[Array]:
 
 
 @contextmanager
-def _examples(
-    source: Source,
-    data: str | Path,
-    loss: LossLike | None,
-    trainable: tuple[str, ...],
-    text_column: str | Sequence[str],
-    label_column: str,
-) -> Iterator[tuple[Manifest, Dataset]]:
-    method = None
+def _examples(sample: Sample) -> Iterator[tuple[Manifest, Dataset]]:
+    source, method = sample.source, None
     if isinstance(source.model, nn.Module):
         source = _with_stand_in(source, source.model)
     if isinstance(source.model, nn.Module) and not isinstance(source.model, StandIn):
@@ -140,9 +120,12 @@ def _examples(
         source, method = replace(source, model=copy.deepcopy(source.model)), Freeze(train=(last,))
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "bundle"
-        made = prepare(source, out=out, method=method, loss=loss, trainable=trainable, generation=False)
+        made = prepare(source, out=out, method=method, loss=sample.loss, trainable=sample.trainable, generation=False)
         bundle = Bundle.open(made.bundle)
-        yield bundle.manifest, load(data, bundle, text_column=text_column, label_column=label_column)
+        yield (
+            bundle.manifest,
+            load(sample.data, bundle, text_column=sample.text_column, label_column=sample.label_column),
+        )
 
 
 def _with_stand_in(source: Source, model: nn.Module) -> Source:

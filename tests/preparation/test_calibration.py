@@ -38,7 +38,7 @@ def test_batches_are_those_that_a_bundle_of_the_model_reads(
     monkeypatch.setattr(calibration, "prepare", spied)
     source = edgepeft.Source(network.model(), network.example(), loss)
     before = {key: value.clone() for key, value in source.model.state_dict().items()}
-    found = calibration.calibration_batches(source, tmp_path / "data.npz")
+    found = calibration.calibration_batches(calibration.Sample(source, tmp_path / "data.npz"))
     assert isinstance(made[0], StandIn)
     assert all(torch.equal(value, before[key]) for key, value in source.model.state_dict().items())
     bundle = edgepeft.prepare(source, method="full", loss=loss, generation=False, out=tmp_path / "bundle").bundle

@@ -26,6 +26,7 @@ from edgepeft_runtime.notices import notice
 
 if TYPE_CHECKING:
     from edgepeft.compress import Pruning
+    from edgepeft.preparation.calibration import Sample
     from edgepeft.sources.source import Source
     from edgepeft_export.losses import Loss
     from edgepeft_export.ort_training import OrtTraining
@@ -159,11 +160,13 @@ class _Labelled(NamedTuple):
     data: Path | None
 
     def counted(
-        self, count: Callable[..., tuple[float, ...]], source: Source, loss: str, what: str
+        self, count: Callable[[Sample], tuple[float, ...]], source: Source, loss: str, what: str
     ) -> tuple[float, ...]:
         """Return weights that a function counts in the data, and report them."""
-        texts, label = self.columns
-        weights = count(source, self.data, loss=loss, trainable=self.trainable, text_column=texts, label_column=label)
+        from edgepeft.preparation.calibration import Sample
+
+        assert self.data is not None
+        weights = count(Sample(source, self.data, loss, self.trainable, *self.columns))
         notice(f"weights of {what}, counted in {self.data}: {', '.join(f'{weight:.3g}' for weight in weights)}.")
         return weights
 
