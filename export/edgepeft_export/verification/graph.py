@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from onnx_ir.passes import common
@@ -18,6 +21,9 @@ _LARGE = 1 << 16
 """Tensors of more bytes are lent to the session instead of written into the model."""
 
 _LENT = (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE, ir.DataType.INT8, ir.DataType.UINT8)
+
+_NEVER_READ = "lent"
+"""Name of the file in which a model says that lent tensors are."""
 
 _AT_ONCE = 64
 """Inner tensors that are computed in one run."""
@@ -44,9 +50,7 @@ class GraphRun:
             # In the order of the nodes: onnxruntime's own order would convert all half tensors before it reads one.
             options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
             options.enable_cpu_mem_arena = options.enable_mem_pattern = False
-            options.add_external_initializers(list(self._lent), list(self._lent.values()))
-        content = ir.to_proto(copy).SerializeToString()
-        self._session = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        self._session = _session(ir.to_proto(copy), options, self._lent)
         self.outputs = tuple(str(output.name) for output in self._session.get_outputs())
         self._inputs = {value.name for value in self._session.get_inputs()}
 
@@ -54,6 +58,26 @@ class GraphRun:
         """Return the outputs by name."""
         given = {name: array for name, array in feeds.items() if name in self._inputs}
         return dict(zip(self.outputs, self._session.run(None, given), strict=True))
+
+
+def _session(
+    model: onnx.ModelProto, options: ort.SessionOptions, lent: Mapping[str, ort.OrtValue]
+) -> ort.InferenceSession:
+    """A session that reads lent tensors where they are.
+
+    It would copy those of ``add_external_initializers``. Those of ``add_initializer`` are read by name, and the model
+    has to say that they are in a file that exists: a sparse one, which is never read.
+    """
+    if not lent:
+        return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    for name, value in lent.items():
+        options.add_initializer(name, value)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        path.write_bytes(model.SerializeToString())
+        with (path.parent / _NEVER_READ).open("wb") as file:
+            file.truncate(max(value.tensor_size_in_bytes() for value in lent.values()))
+        return ort.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def plain_options() -> ort.SessionOptions:
@@ -102,7 +126,7 @@ def _lend_one(model: ir.Model, value: ir.Value, tensor: ir.TensorProtocol) -> tu
         value = _read_narrow(model, value, stored.dtype)
     name = str(value.name)
     value.const_value = ir.ExternalTensor(
-        "lent", 0, stored.nbytes, stored.dtype, shape=ir.Shape(array.shape), name=name, base_dir=""
+        _NEVER_READ, 0, stored.nbytes, stored.dtype, shape=ir.Shape(array.shape), name=name, base_dir=""
     )
     array = np.ascontiguousarray(array)  # onnxruntime copies other arrays and then does not use the lent one
     if stored.dtype == ir.DataType.BFLOAT16:

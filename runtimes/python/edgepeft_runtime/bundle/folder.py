@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,12 @@ FETCH_AGAIN = "copy the bundle to this machine again, or prepare it again."
 def listed(path: Path) -> ListedFile:
     """Return a file as the manifest lists it: its hash and size, and the hashes of its parts if it has several."""
     size = path.stat().st_size
-    return ListedFile(sha256_of(path), size, part_hashes(path, size) if size > PART else None)
+    if size <= PART:
+        return ListedFile(sha256_of(path), size, None)
+    with ThreadPoolExecutor(1) as thread:
+        whole = thread.submit(sha256_of, path)
+        parts = part_hashes(path, size)
+        return ListedFile(whole.result(), size, parts)
 
 
 def listed_files(folder: Path) -> dict[str, ListedFile]:
