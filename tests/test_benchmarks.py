@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 from torch import nn
 
 from benchmarks import __main__ as bench
-from benchmarks import kernels, machine
+from benchmarks import machine
 from benchmarks.accuracy import torch_side
 from benchmarks.accuracy.device_side import main as run_on_device
 from benchmarks.accuracy.plan import CLIP, Plan, cut
@@ -21,6 +22,8 @@ from benchmarks.accuracy.table import summary, text
 from benchmarks.cases import MEASURED, load
 from benchmarks.fleet import __main__ as fleet
 from benchmarks.fleet import load as fleet_load
+from benchmarks.kernels import __main__ as kernels
+from benchmarks.kernels import rows
 from benchmarks.peers import rivals
 from benchmarks.peers.official_forward import write_forward
 from benchmarks.profile import profile
@@ -33,6 +36,7 @@ from benchmarks.variants import SETTINGS, prepare_variant
 from edgepeft.methods import attach
 from edgepeft_export.optimizers import AdamW
 from edgepeft_runtime.bundle.bundle import Bundle
+from tests.support.onnx_runs import session
 
 PLAN = Plan(epochs=2, rows=4, learning_rate=1e-2, warmup=2)
 
@@ -231,8 +235,8 @@ def test_an_epoch_has_every_example_once() -> None:
 def test_both_sides_of_the_accuracy_table_end_alike_in_fp32(prepared: Path, tmp_path: Path) -> None:
     """The device's run and PyTorch's, from the same values over the same plan, classify the same examples correctly."""
     case, draw, threads = load("tiny"), np.random.default_rng(0), torch.get_num_threads()
-    for name, rows in (("train.npz", 16), ("test.npz", 24)):
-        ids = draw.integers(0, 211, (rows, 8))
+    for name, count in (("train.npz", 16), ("test.npz", 24)):
+        ids = draw.integers(0, 211, (count, 8))
         np.savez(tmp_path / name, input_ids=ids, attention_mask=np.ones_like(ids), labels=ids[:, 0] % 5)
     source = case.source()
     assert isinstance(source.model, nn.Module)
@@ -291,33 +295,35 @@ def test_a_fleet_is_measured_and_reckoned_up(prepared: Path, tmp_path: Path) -> 
     assert "4.0 ms of a core each: 5 % of one core's day" in lines[2]
 
 
-def test_kernels_are_measured_on_graphs_that_load() -> None:
-    """Each row of the table is a graph that onnxruntime runs; images are small here."""
+def test_kernels_are_timed_by_any_python_with_onnxruntime() -> None:
+    """Each row of the tables is a graph that it runs; images are small here."""
     image = {"x": np.ones((1, 2, 3, 3), np.float32), "y": np.ones((1, 2, 3, 3), np.float32)}
-    elementwise = []
-    for name, body in kernels.ELEMENTWISE.items():
-        fed = {key: array for key, array in image.items() if key == "x" or "y)" in body or "y," in body}
-        elementwise.append(kernels.measured(name, 18.0, body, fed, kernels.BOUNDS, threads=1))
-    forms = [kernels.Convolution(4, 4, 3, 4, stride=2, transposed=kind) for kind in (True, False)]
-    convolutions = [kernels.measured(form.name(), form.operations(), *form.graph(), 2) for form in forms]
-    dense = kernels.forms(kernels.Convolution(4, 4, 3, 4))
-    integers = [kernels.measured(name, 1.0, *form, threads=1) for name, form in dense.items()]
-    for row in (*elementwise, *convolutions, *integers):
-        row.run()
-    assert all(np.isfinite(row.best[0]) for row in (*elementwise, *convolutions, *integers))
-    rows = len(elementwise) + len(convolutions) + len(integers)
-    assert kernels.page(elementwise, convolutions, integers, 1).count("\n| ") == rows + 3
+    few = [
+        rows.Row(row.name, 18.0, row.body, {key: image[key] for key in row.fed}, row.constants)
+        for row in rows.elementwise()
+    ]
+    convolutions = [rows.Convolution(4, 4, 3, 4, stride=2, transposed=kind) for kind in (True, False)]
+    few += [rows.Row(form.name(), form.operations(), *form.graph()) for form in convolutions]
+    few += [rows.Row(name, 1.0, *form) for name, form in rows.forms(rows.Convolution(4, 4, 3, 4)).items()]
+    pythons = [
+        os.environ.get("EDGEPEFT_DEVICE_PYTHON", sys.executable),
+        os.environ.get("EDGEPEFT_OLDEST_PYTHON", sys.executable),
+    ]
+    times = [kernels.measured(few, python, rounds=2, threads=2) for python in pythons]
+    cells = kernels.page({"one, GFLOP/s": few[:20], "two, ns": few[20:]}, times, 2)
+    assert cells.count("\n| ") == len(few) + 2
+    assert "no kernel" not in kernels.page({"all, ns": few}, times[:1], 2)
 
 
 def test_int8_forms_of_a_convolution_compute_the_same() -> None:
     """All but the rounding of the images, and of the result where the form rounds that too."""
     for conv in (
-        kernels.Convolution(4, 6, 3, 5),
-        kernels.Convolution(4, 6, 1, 5),
-        kernels.Convolution(4, 4, 3, 5, group=4),
+        rows.Convolution(4, 6, 3, 5),
+        rows.Convolution(4, 6, 1, 5),
+        rows.Convolution(4, 4, 3, 5, group=4),
     ):
-        forms = {name: kernels.measured(name, 1.0, *form, threads=1) for name, form in kernels.forms(conv).items()}
-        made = {name: row.sessions[0].run_with_ort_values(["o"], row.feeds)[0].numpy() for name, row in forms.items()}
+        forms = {name: rows.Row(name, 1.0, *form) for name, form in rows.forms(conv).items()}
+        made = {name: session(row.model()).run(["o"], dict(row.fed))[0] for name, row in forms.items()}
         largest = np.abs(made["fp32"]).max()
         for name, image in made.items():
             assert np.abs(image - made["fp32"]).max() < 0.05 * largest or name == "QLinearConv", name

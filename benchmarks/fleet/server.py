@@ -131,7 +131,7 @@ def main() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=2048) as listening, suppress(KeyboardInterrupt):
         before = time.process_time()
         print(listening.getsockname()[1], flush=True)
-        connections.server(serving.app(workspace), connections.Limits()).run(sockets=[listening])
+        connections.server(serving.app(workspace), connections.ConnectionLimits()).run(sockets=[listening])
     cpu = time.process_time() - before
     out.write_text(json.dumps({"cpu": cpu, "parts": {part: CLOCK.seconds[part] for part in PARTS}}))
 
