@@ -17,7 +17,8 @@ from edgepeft_export.optimizers import AdamW
 SETTINGS: dict[str, dict[str, Any]] = {
     "fp32": {},
     "int8": {"compute": "int8"},
-    "int4": {"compute": "int4"},
+    # The head is new, so rounding changes many of its random classes; the tables measure accuracy after training.
+    "int4": {"compute": "int4", "compression": edgepeft.Compression(allow_accuracy_loss=True)},
     "int8-memory": {"compute": "int8", "compression": edgepeft.Compression(weights="input")},
     "ort-own": {"engine": "ort-training"},
     "ort-own-int8": {"compute": "int8", "engine": "ort-training"},
