@@ -1,7 +1,7 @@
 """Attacks on a fleet, each carried out and refused; ``python -m tests.attacks`` writes ``docs/ATTACKS.md`` from them.
 
 Who attacks: *anybody* may write to the remote where updates are left (a stick, a bucket), and has no key; *a device* is
-registered, and signs whatever it likes; *a remote* gives devices what it likes, and has no key of the host.
+registered, and signs whatever it likes; *a remote* serves devices whatever it likes, and has no key of the host.
 """
 
 from tests.attacks import bundles, deliveries, files, remotes

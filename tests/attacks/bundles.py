@@ -144,7 +144,7 @@ def unchecked_graph(bundle: Path) -> None:
     _manifest(bundle, lambda m: m["programs"]["infer"][0].update(graph="weights.bin"))
 
 
-@bundle_attack("a frozen tensor of 2^50 bytes behind the end of the weights", "bad-manifest")
+@bundle_attack("a frozen tensor of 2^50 bytes past the end of the weights", "bad-manifest")
 def beyond_the_weights(bundle: Path) -> None:
     _manifest(bundle, lambda m: m["frozen"][0].update(offset=2**40, bytes=2**50, shape=[2**48]))
 

@@ -20,7 +20,7 @@ def page() -> str:
         "unchanged, byte for byte, and no file is written elsewhere.",
         "",
         "*Anybody* may write to the remote where updates are left, and has no key. *A device* is registered and signs",
-        "whatever it likes. *A remote* gives devices what it likes, without the host's key.",
+        "whatever it likes. *A remote* serves devices whatever it likes, without the host's key.",
         "",
         "## On the host",
         "",

@@ -407,6 +407,7 @@ def test_a_damaged_ledger_is_an_error_not_an_empty_one(fleet: Fleet, device: Dev
     assert code_of(pull, fleet) == "bad-ledger"
 
 
+@pytest.mark.usefixtures("device")
 def test_two_pulls_at_once_are_kept_apart(fleet: Fleet) -> None:
     """The second one fails and asks the user to wait."""
     with fleet.host.locked():

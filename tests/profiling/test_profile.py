@@ -17,7 +17,7 @@ import edgepeft_runtime
 from edgepeft_runtime import Bundle, Profile
 from edgepeft_runtime.bundle.activation_sizes import MemorySpec
 from edgepeft_runtime.bundle.graphfile import NodeFacts, nodes_of
-from edgepeft_runtime.bundle.plan import Interface, plan
+from edgepeft_runtime.bundle.plan import GraphInterface, plan
 from edgepeft_runtime.errors import BadSetting, BatchError, DataError
 from edgepeft_runtime.profiling.advice import MEMORY, TIME, advices
 from edgepeft_runtime.profiling.categories import KINDS, kind_of
@@ -87,9 +87,9 @@ def test_every_call_of_a_program_is_there(parts: Profile, segmented: Path) -> No
     """In order, with the number of kernels of its graph: nothing is lost between two calls of one graph."""
     bundle = Bundle.open(segmented)
 
-    def interface(graph: str) -> Interface:
+    def interface(graph: str) -> GraphInterface:
         read = onnx.load(segmented / graph, load_external_data=False).graph
-        return Interface(tuple(value.name for value in read.input), tuple(value.name for value in read.output))
+        return GraphInterface(tuple(value.name for value in read.input), tuple(value.name for value in read.output))
 
     graphs = [*(call.graph for call in plan(bundle.manifest, "train", interface)), "optimizer.onnx"]
     calls = parts.summary.calls

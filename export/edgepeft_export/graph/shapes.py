@@ -147,14 +147,19 @@ def is_float(value: ir.Value) -> bool:
 
 
 def forget_names(graph: ir.Graph | Sequence[ir.Node], known: Collection[Dim]) -> None:
-    """Make the named sizes of a body's values unknown, except known names, in place.
+    """Make the named sizes of a body's values unknown, except known names and those of ``at_most``, in place.
 
-    A name means one size, and onnxruntime reuses memory by it; a slice may have another size in each iteration.
+    A name means one size, and onnxruntime reuses memory by it; a slice may have another size in each iteration. The
+    bound of a name of ``at_most`` is what memory is predicted from.
     """
+
+    def kept(dim: Dim) -> Dim:
+        return dim if isinstance(dim, int) or dim in known or largest_size(dim) is not None else None
+
     inputs = graph.inputs if isinstance(graph, ir.Graph) else ()
     for value in (*inputs, *(output for node in graph for output in node.outputs)):
         if value.shape is not None:
-            value.shape = ir.Shape([dim if isinstance(dim, int) or dim in known else None for dim in dims_of(value)])
+            value.shape = ir.Shape([kept(dim) for dim in dims_of(value)])
 
 
 def input_names(graph: ir.Graph) -> set[Dim]:
