@@ -146,6 +146,8 @@ def prepare(
     forward = with_table_limits(exported.forward)
     forward = replace(forward, longest=_longest(source, text if has_texts else None))
     notice_ranks(forward)
+    if compression.calibration is not None and compression.prune is None and not quantization.rounds:
+        notice("The model stays fp32 and is not pruned: calibration data does not change it.")
     if quantization.compute != "fp32":
         log(f"rounding weights for {quantization.compute}")
     forward, report = quantize(forward, quantization, compression.calibration, log)

@@ -14,6 +14,7 @@ from edgepeft.data import load
 from edgepeft.preparation import calibration
 from edgepeft.preparation.stand_in import StandIn, stand_in
 from edgepeft_runtime.bundle.bundle import Bundle
+from edgepeft_runtime.notices import EdgepeftWarning
 from tests.support.networks import NETWORKS
 
 
@@ -59,3 +60,12 @@ def test_other_sizes_have_no_stand_in() -> None:
 
     assert stand_in(Halves(), {"x": torch.rand(4, 3)}) is None
     assert stand_in(nn.Linear(3, 2), {"input": torch.rand(2, 3)}) is not None
+
+
+def test_calibration_data_of_an_fp32_model_is_said_to_be_unused(tmp_path: Path) -> None:
+    """It changes nothing without quantization or pruning."""
+    model, batch = nn.Linear(4, 2), {"input": np.zeros((2, 4), np.float32)}
+    with pytest.warns(EdgepeftWarning, match="calibration data does not change it"):
+        edgepeft.prepare(
+            model, torch.zeros(2, 4), compression=edgepeft.Compression(calibration=[batch]), out=tmp_path / "bundle"
+        )
